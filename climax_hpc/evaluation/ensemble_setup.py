@@ -67,7 +67,7 @@ def fit_calibrations(scoring: ForecastScoring, world: World, threads: int) -> No
     """Fit all calibrated ensembles, before anything is scored; all ranks call this.
 
     Raises:
-        UserError: no forecast of a variable in ensembles.calibration_period has a truth.
+        UserError: too few forecasts of a variable in ensembles.calibration_period have a truth.
     """
     found = {label: one for label, one in scoring.ensembles.items() if isinstance(one, CalibratedEnsemble)}
     if found and world.is_first:

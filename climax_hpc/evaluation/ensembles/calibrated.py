@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from climax_hpc.config.ensembles import FEWEST_TO_CALIBRATE
 from climax_hpc.data.device_copy import to_device
 from climax_hpc.data.sampler import Sample
 from climax_hpc.distributed import process_group
@@ -101,7 +102,7 @@ class CalibratedEnsemble(EnsembleModel):
         """Fit a lead time in one pass; forecasts are added one by one, in the same order for all sizes of batches.
 
         Raises:
-            UserError: no forecast of a variable has a truth.
+            UserError: too few forecasts of a variable have a truth.
         """
         past, sums = self._past[lead_steps], None
         blocks, days = blocks_of(self._reader.hours(starts(past))), self._reader.days(starts(past))
@@ -115,14 +116,14 @@ class CalibratedEnsemble(EnsembleModel):
             for x_MOHW, y_OHW, day, block in zip(members_BMOHW, truth_BOHW, days[here], blocks[here], strict=True):
                 sums.add(x_MOHW, y_OHW, day=day, block=block)
         assert sums is not None
-        found = sums.calibration()
-        for name, value in zip(self.variables, found.square_error_O.tolist(), strict=True):
-            if value != value:
+        for name, number in zip(self.variables, sums.forecasts_O.tolist(), strict=True):
+            if number < FEWEST_TO_CALIBRATE:
                 raise UserError(
-                    f"ensembles.calibration_period: no forecast of {name} in {self.period} has a truth; choose "
-                    "another period, or exclude the variable with variables"
+                    f"ensembles.calibration_period: {number:.0f} forecasts of {name} in {self.period} have a truth, "
+                    f"too few to calibrate on, it takes {FEWEST_TO_CALIBRATE}: choose another period, or exclude the "
+                    "variable with variables"
                 )
-        return found
+        return sums.calibration()
 
 
 def fit_together(

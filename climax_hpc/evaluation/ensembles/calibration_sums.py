@@ -24,6 +24,8 @@ FEWEST_BLOCKS = 4
 """Blocks of a shorter period: fewer could not show how their means scatter."""
 _TINY = 1e-12
 """Least ridge relative to the coefficients' own variance: without it cells with few values could not be solved."""
+_ROUNDING = 1e-9
+"""Below which a difference from 1 is one of rounding."""
 
 
 def blocks_of(hours: Sequence[float]) -> list[int]:
@@ -59,7 +61,7 @@ class CalibrationSums:
         self._sums: dict[str, Tensor] = {}
         self._name: int | None = None  # of the block that is being summed
         self._block: _BlockSums | None = None
-        self._last: _BlockSums | None = None
+        self._last: _BlockSums | None = None  # block with a truth, of each variable
         self._members = 0
 
     def add(self, members_MOHW: Tensor, truth_OHW: Tensor, *, day: int, block: int) -> None:
@@ -91,7 +93,13 @@ class CalibrationSums:
             square_O=self._over_area(share_OHW * error_OHW**2),
             variance_O=self._over_area(share_OHW * variance_OHW),
             forecasts_O=forecast_O,
+            whole_O=forecast_O / torch.where(area_O11 > 0, area_O11, 1.0).flatten(),
         )
+
+    @property
+    def forecasts_O(self) -> Tensor:
+        """Number of forecasts (O,) that have a truth of each variable."""
+        return self._sums["forecasts_O"]
 
     def calibration(self) -> Calibration:
         """The calibration of what was added; NaN for a variable without a valid cell."""
@@ -120,10 +128,15 @@ class CalibrationSums:
             share_OHW > 0, share_OHW, 1.0
         )
         of_found_KO = self._over_area(share_OHW * found_KOHW**2) / forecasts_O
-        chance_KO = self._variance_of_blocks() * sums["functions_KO"] / forecasts_O**2
-        true_KO = (of_found_KO - chance_KO).clamp(min=0)
+        chance_KO = self._variance_of_blocks() * sums["functions_KO"] / forecasts_O**2  # in a cell always valid
+        area_O = self._over_area((share_OHW > 0).double())
+        # The mean of chance over all cells in terms of that: 1, but for rounding, if a cell is valid always or never.
+        more_O = area_O * sums["whole_O"] / forecasts_O
+        more_O = torch.where(more_O > 1 + _ROUNDING, more_O, 1.0)
+        true_KO = (of_found_KO - more_O * chance_KO).clamp(min=0)
+        true_KO[1:] = torch.where(self._pairs() > 0, true_KO[1:], 0.0)  # one block tells nothing of other days
         # share_KKOHW of a cell that is always valid; it is the number of forecasts in the unit of the shares.
-        number_O = forecasts_O / self._over_area((share_OHW > 0).double())
+        number_O = forecasts_O / area_O * more_O
         ridge_KO = number_O * torch.maximum(chance_KO, _TINY * true_KO)
         found = [
             _ridge(error_KOHW[:, o], share_KKOHW[:, :, o], true_KO[:, o].sqrt(), ridge_KO[:, o])
@@ -133,10 +146,12 @@ class CalibrationSums:
 
     def _variance_of_blocks(self) -> Tensor:
         """Variance (O,) by chance of the mean error of a block in a cell; 0 with a single block."""
-        pairs_O = self._sums.get("pairs_O", torch.zeros(()))
-        if "differences_O" not in self._sums:
-            return torch.zeros_like(self._sums["forecasts_O"])
-        return torch.where(pairs_O > 0, self._sums["differences_O"] / (2 * pairs_O), 0.0)
+        pairs_O = self._pairs()
+        return torch.where(pairs_O > 0, self._sums.get("differences_O", pairs_O) / (2 * pairs_O), 0.0)
+
+    def _pairs(self) -> Tensor:
+        """Number (O,) of pairs of successive blocks that have a truth of each variable."""
+        return self._sums.get("pairs_O", torch.zeros_like(self.forecasts_O))
 
     def _add_to_block(self, one: _BlockSums, name: int) -> None:
         if name != self._name:
@@ -160,11 +175,20 @@ class CalibrationSums:
             change_OHW = torch.where(both_OHW, block.error_OHW / block.share_OHW - last.error_OHW / last.share_OHW, 0.0)
             mean_O = self._over_area(change_OHW**2) / torch.where(area_O > 0, area_O, 1.0)
             self._add(differences_O=mean_O, pairs_O=(area_O > 0).double())
+            has_truth_O11 = (self._over_area(block.share_OHW) > 0)[:, None, None]
+            block = _BlockSums(
+                torch.where(has_truth_O11, block.share_OHW, last.share_OHW),
+                torch.where(has_truth_O11, block.error_OHW, last.error_OHW),
+                block.functions_KO,
+            )
         self._name, self._block, self._last = None, None, block
 
     def _add(self, **values: Tensor) -> None:
         for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            if name in self._sums:
+                self._sums[name] += value
+            else:
+                self._sums[name] = value
 
     def _over_area(self, value_HW: Tensor) -> Tensor:
         """Sum over the last two dimensions, weighted by area."""

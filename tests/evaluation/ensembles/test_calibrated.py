@@ -193,18 +193,22 @@ def test_without_members_there_is_nothing_to_calibrate(shared: EvaluateConfig, t
         EnsembleScoresConfig(calibration_forecasts=9)
 
 
-def test_a_variable_that_never_has_a_truth_is_refused(source: PackedSource) -> None:
+@pytest.mark.parametrize("number", [0, 9])
+def test_a_variable_that_hardly_ever_has_a_truth_is_refused(source: PackedSource, number: int) -> None:
+    known = valid_times(PAST)[:number]
+
     class WithoutTruth(ChannelReader):
         def fields(self, time_indices: Sequence[int]) -> Tensor:
             found = super().fields(time_indices)
-            found[:, 1] = torch.nan
+            found[[t not in known for t in time_indices], 1] = torch.nan
             return found
 
     found = CalibratedEnsemble(
         NearTheTruth(source), WithoutTruth(source, NAMES), {4: PAST}, latitude_weights(source.grid), label="it",
         period="2001", batch_size=8,
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"calibration_period: no forecast of 2m_temperature in 2001 has a truth"):
+    message = rf"calibration_period: {number} forecasts of 2m_temperature in 2001 have a truth, too few to calibrate on"
+    with pytest.raises(UserError, match=message):
         found.forecast_members(LATER)
 
 

@@ -82,9 +82,10 @@ def expected_bias(x_NMOHW: Array, y_NOHW: Array, per_block: int, days: Sequence[
             alone = [(w * error[:, o]).sum(axis=0) / total for w in weights]
             mean = [0 * total, *(alone[0] * w.sum(axis=0) / total for w in weights[1:])]
         besides = [c - m for c, m in zip(alone, mean, strict=True)]
-        true = [max(np.nansum(cell * c**2) / number - v, 0.0) for c, v in zip(besides, chance, strict=True)]
+        full, area = (1 / (valid[:, o] * WEIGHT[:, None]).sum(axis=(1, 2))).sum(), (cell > 0).T @ WEIGHT
+        more = full * area.sum() / number
+        true = [max(np.nansum(cell * c**2) / number - more * v, 0.0) for c, v in zip(besides, chance, strict=True)]
         kept = [k for k in range(kinds) if true[k] > 0]
-        full = number / (WEIGHT[:, None] * (total > 0)).sum()
         ridge = np.diag([full * chance[k] / true[k] for k in kept])
         for h, w in zip(*np.nonzero(total > 0), strict=True):
             some_NK, s_N = phi_NK[:, kept], share[:, o, h, w]
@@ -145,6 +146,39 @@ def test_a_mean_error_by_chance_is_no_bias() -> None:
     assert np.abs(fitted(x, y).bias(0).numpy()).mean() > 0.8 * by_chance  # as if all 60 were independent
     with_bias = fitted(x + 5 * BIAS, y, per_block=10).bias(0)
     np.testing.assert_allclose(with_bias, mean_error(x + 5 * BIAS, y), rtol=0.02)
+
+
+def test_cells_that_lack_a_truth_at_times_change_little_in_others() -> None:
+    """The error is chance alone; the right half of the cells has a truth in every fourth block."""
+    random = np.random.default_rng(3)
+    shared = np.repeat(random.standard_normal((24, 1, *SHAPE)), 5, axis=0)
+    x, y = shared + 1e-3 * random.standard_normal((120, 3, *SHAPE)), np.zeros((120, *SHAPE))
+    lacking = np.repeat(random.random((24, *SHAPE)) > 0.25, 5, axis=0)
+    lacking[..., :4] = False
+    found = fitted(x, np.where(lacking, np.nan, y), per_block=5).bias(0).numpy()
+    assert np.abs(found[..., :4]).mean() < 0.2 * np.abs(mean_error(x, y)[..., :4]).mean()
+
+
+@pytest.mark.parametrize("some", [range(20, 30), [5]])
+def test_truth_in_one_block_tells_nothing_of_other_days(some: Sequence[int]) -> None:
+    days = list(range(0, 360, 3))
+    x, y = forecasts(len(days), 3, 0.5)
+    y[[n for n in range(len(days)) if n not in some], 1] = np.nan
+    found = fitted(x, y, 10, days)
+    for day in (0, 75, 300):
+        np.testing.assert_allclose(found.bias(day)[1], mean_error(x, y)[1], rtol=1e-9)
+    assert torch.equal(found.bias_KOHW[:, 0], fitted(*forecasts(len(days), 3, 0.5), 10, days).bias_KOHW[:, 0])
+
+
+def test_blocks_without_a_truth_are_left_out() -> None:
+    """A variable with a truth in every second block has the same calibration as without the others."""
+    days = list(range(0, 360, 3))
+    x, y = forecasts(len(days), 3, 0.5)
+    x += 3 * np.repeat(np.random.default_rng(1).standard_normal((12, 1, *SHAPE)), 10, axis=0)
+    some = [n for n in range(len(days)) if n // 10 % 2 == 0]
+    alone = fitted(x[some], y[some], 10)
+    y[[n for n in range(len(days)) if n not in some], 1] = np.nan
+    np.testing.assert_allclose(fitted(x, y, 10).bias(0)[1], alone.bias(0)[1], rtol=1e-9)
 
 
 def with_a_cycle(days: Sequence[int], seed: int) -> tuple[Array, Array, Array]:
