@@ -157,7 +157,7 @@ def read_calibration(path: str | Path, weights_sha256: Sequence[str]) -> Ensembl
     """
     arrays = _arrays(Path(path))
     content = _as_json(arrays.get("about"), path)
-    check_schema(content, SCHEMA, SCHEMA_VERSION, str(path), _FIX)
+    check_schema(content, SCHEMA, SCHEMA_VERSION, str(path), _FIX, oldest=SCHEMA_VERSION)
     stored: StoredCalibrations = typed(content, StoredCalibrations, str(path), _FIX)
     for n, entry in enumerate(stored.ensembles):
         if sorted(entry.weights_sha256) == sorted(weights_sha256):

@@ -241,6 +241,12 @@ def test_other_variables_and_grids_are_refused(
     [
         (lambda arrays: {"about": np.frombuffer(b"{", np.uint8)}, r"is no calibration: expected the calibration.npz"),
         (lambda arrays: {"about": np.frombuffer(b'{"schema": "x"}', np.uint8)}, r"is x version None, not climax_hpc/c"),
+        (
+            lambda arrays: {
+                "about": np.frombuffer(arrays["about"].tobytes().replace(b'version": 2', b'version": 1'), np.uint8)
+            },
+            r"broken.npz: is climax_hpc/calibration version 1, not climax_hpc/calibration version 2; run `climax-h",
+        ),
         (lambda arrays: {"lat": arrays["lat"][1:]}, r"is damaged \(grid.lat_bnds must hold"),
         (lambda arrays: {"lon": arrays["lon"] * np.nan}, r"is damaged \(grid.lon must hold .* finite numbers\)"),
         (lambda arrays: {"bias_0_1": arrays["bias_0_1"][:, :1]}, r"is damaged \(bias_0_1 is missing or has another sh"),
