@@ -27,7 +27,10 @@ FieldWriter = Callable[[int, int, int, NDArray[Any]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What a period says of the ensemble's forecasts at one lead time; on the CPU, float64, in the members' unit."""
+    """What a period says of the ensemble's forecasts at one lead time; on the CPU, in the members' unit.
+
+    All is float64 but the bias of a file, which is float32: it is the only part that is large.
+    """
 
     cycle_DK: Tensor
     """The functions of the calendar day that the bias is made of (`fields.annual_cycle`)."""
@@ -61,7 +64,7 @@ class Calibration:
 
     def bias(self, day: int) -> Tensor:
         """Bias (O, H, W) of forecasts that start on a day of a leap year, from 0 (`calendar_days.day_numbers`)."""
-        return torch.einsum("k,kohw->ohw", self.cycle_DK[day], self.bias_KOHW)
+        return torch.einsum("k,kohw->ohw", self.cycle_DK[day], self.bias_KOHW.double())
 
     def apply(self, members_MOHW: Tensor, day: int) -> Tensor:
         """Calibrated members of a forecast from this day, in their type and on their device; NaN where the bias is."""

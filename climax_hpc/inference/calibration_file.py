@@ -132,7 +132,7 @@ class EnsembleCalibration:
         return [
             Calibration(
                 cycle_DK=torch.from_numpy(self.cycles[t]),
-                bias_KOHW=torch.from_numpy(self.biases[t][:, places]).double(),
+                bias_KOHW=torch.from_numpy(self.biases[t][:, places]),
                 square_error_O=torch.from_numpy(self.square_error_TO[t][places]),
                 variance_O=torch.from_numpy(self.variance_TO[t][places]),
                 members=self.entry.members,
