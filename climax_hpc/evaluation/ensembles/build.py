@@ -12,7 +12,7 @@ from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.data.segments import overlap
 from climax_hpc.errors import UserError
-from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel
+from climax_hpc.evaluation.baselines.base import ChannelReader, ForecastModel, starts
 from climax_hpc.evaluation.ensembles.base import EnsembleModel
 from climax_hpc.evaluation.ensembles.calendar_pool import CalendarPool, Index, times_of
 from climax_hpc.evaluation.ensembles.calibrated import CalibratedEnsemble
@@ -21,6 +21,7 @@ from climax_hpc.evaluation.ensembles.dressed import DressedForecast
 from climax_hpc.evaluation.ensembles.perturbed import PerturbedForecast
 from climax_hpc.evaluation.ensembles.thresholds import ClimatologyPercentiles
 from climax_hpc.evaluation.forecast_pairs import forecast_pairs, started_every
+from climax_hpc.evaluation.metrics import Array
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.fields.calendar_days import DayRun, days_of
 from climax_hpc.fields.grid import latitude_weights
@@ -267,7 +268,9 @@ def _days(source: PackedSource, period: tuple[str, str]) -> list[DayRun]:
 
 
 def _past(data: EnsembleData, key: str, period: tuple[str, str], most: int, must_not: str) -> dict[int, list[Sample]]:
-    """Lead steps -> at most so many forecasts of a period that is not scored, evenly spaced; `key` names the period.
+    """Lead steps -> at most so many forecasts of a period that is not scored; `key` names the period.
+
+    They are evenly spaced (`spaced_evenly`).
 
     Raises:
         UserError: the period overlaps that of the test, or a lead time does not fit into it.
@@ -281,9 +284,24 @@ def _past(data: EnsembleData, key: str, period: tuple[str, str], most: int, must
         hours = lead * data.source.step_hours
         pairs = forecast_pairs(data.source, spans, hours, key, data.window, history_steps=data.history_steps)
         pairs = started_every(config.start_every_hours, pairs, data.source)
-        places = np.linspace(0, len(pairs) - 1, min(len(pairs), most)).round().astype(int)
-        past[lead] = [pairs[place] for place in np.unique(places)]
+        past[lead] = [pairs[place] for place in spaced_evenly(data.source.hours[starts(pairs)], most)]
     return past
+
+
+def spaced_evenly(hours_N: Array, most: int) -> list[int]:
+    """Places of at most so many starts [h], ascending: evenly spaced, and equally many of each hour of the day.
+
+    Without the latter, the hour could drift with the date, and a daily cycle of errors seem to be an annual one.
+    """
+    found: list[int] = []
+    hour_N = np.round(hours_N % 24, 3)
+    of_day = np.unique(hour_N)
+    for number, hour in enumerate(of_day):
+        (places_N,) = np.nonzero(hour_N == hour)
+        share = most // len(of_day) + (number < most % len(of_day))
+        chosen = np.linspace(0, len(places_N) - 1, min(len(places_N), share)).round().astype(int)
+        found += places_N[np.unique(chosen)].tolist()
+    return sorted(found)
 
 
 def _perturbed(data: EnsembleData, label: str, members: int) -> EnsembleModel:

@@ -219,7 +219,8 @@ def _control(study: Study, scores: ScoresOfEnsembles) -> str:
     return (
         f"**What the further steps alone give.** *{LONGER}* is the deterministic network after the ensemble's "
         f"{study.size.ensemble_steps} further steps, on the same data at the same learning rate, but with the mean "
-        "square error.\n\n" + table(["CRPS of", "against that of", ""], rows)
+        f"square error. A step costs less there, since it has one member in place of {study.size.trained_members}."
+        "\n\n" + table(["CRPS of", "against that of", ""], rows)
     )
 
 
