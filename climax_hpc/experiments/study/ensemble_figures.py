@@ -1,4 +1,4 @@
-"""Figure of the study's ensembles: CRPS relative to the climatological ensemble's, and spread/skill, by lead time."""
+"""Figure of the study's ensembles: CRPS relative to that of a reference, paired, and spread/skill, by lead time."""
 
 from collections.abc import Sequence
 
@@ -10,38 +10,35 @@ from climax_hpc.experiments.study.ensemble_scores import SPREAD_SKILL, ScoresOfE
 from climax_hpc.fields.variables import lookup
 from climax_hpc.report.style import model_colours
 
-_HIGHEST_RATIO = 1.6
-
 
 def crps_and_spread(
     scores: ScoresOfEnsembles,
     variables: Sequence[str],
     leads: Sequence[int],
     *,
-    deterministic: str,
-    unit: str,
+    labels: Sequence[str],
+    reference: str,
     range_of_spread: tuple[float, float],
 ) -> Figure:
-    """A column per variable: fair CRPS above, spread/skill below; bands are intervals.
+    """A column per variable: fair CRPS against the reference's above, spread/skill below; bands are intervals.
 
     Args:
         scores, variables, leads: what is drawn.
-        deterministic: label of the forecast whose absolute error is drawn beside the CRPS.
-        unit: label of the ensemble whose CRPS is 1.
+        labels: the ensembles that are drawn.
+        reference: label of the ensemble that the CRPS is compared with, on the same forecasts.
         range_of_spread: the range of spread/skill that is marked.
     """
     figure = Figure(figsize=(max(6.0, 2.9 * len(variables)), 5.6), layout="constrained")
     upper, lower = figure.subplots(2, len(variables), squeeze=False, sharey="row", sharex=True)
-    shown = [label for label in scores.labels if label != unit]
-    colours = model_colours([*shown, f"{deterministic} (error)"])
+    colours = model_colours([*labels, reference])
     for panel, below, variable in zip(upper, lower, variables, strict=True):
-        _crps_panel(panel, scores, variable, leads, shown, colours, deterministic, unit)
-        _spread_panel(below, scores, variable, leads, shown, colours, range_of_spread)
-        panel.set(title=lookup(variable).short_name, ylim=(0, _HIGHEST_RATIO))
+        _crps_panel(panel, scores, variable, leads, labels, colours, reference)
+        _spread_panel(below, scores, variable, leads, [*labels, reference], colours, range_of_spread)
+        panel.set(title=lookup(variable).short_name)
         below.set(xlabel="lead time [d]", ylim=(0, 1.5))
-    upper[0].set_ylabel("fair CRPS / climatological ensemble's")
+    upper[0].set_ylabel(f"fair CRPS against that of\n{reference} [%]")
     lower[0].set_ylabel("spread / skill")
-    figure.legend(*upper[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*lower[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -52,18 +49,16 @@ def _crps_panel(
     leads: Sequence[int],
     labels: Sequence[str],
     colours: dict[str, str],
-    deterministic: str,
-    unit: str,
+    reference: str,
 ) -> None:
-    days, of_unit = [h / 24 for h in leads], np.array([scores.value(unit, variable, h) for h in leads])
+    days = [h / 24 for h in leads]
     for label in labels:
-        ends = np.array([scores.interval(label, variable, h) for h in leads]) / of_unit[:, None]
-        values = np.array([scores.value(label, variable, h) for h in leads]) / of_unit
+        pairs = [scores.paired(label, reference, variable, h) for h in leads]
+        of_reference = np.array([scores.value(reference, variable, h) for h in leads])
+        ends = 100 * np.array([one.interval for one in pairs]) / of_reference[:, None]
         panel.fill_between(days, ends[:, 0], ends[:, 1], color=colours[label], alpha=0.15, lw=0)
-        panel.plot(days, values, color=colours[label], lw=1.6, marker="o", ms=3, label=label)
-    errors, name = np.array([scores.error(deterministic, variable, h) for h in leads]), f"{deterministic} (error)"
-    panel.plot(days, errors / of_unit, color=colours[name], ls="--", lw=1.6, marker="o", ms=3, label=name)
-    panel.axhline(1.0, color="#8c8c8c", ls="--", lw=1.0, label=unit)
+        panel.plot(days, [100 * one.relative for one in pairs], color=colours[label], lw=1.6, marker="o", ms=3)
+    panel.axhline(0.0, color=colours[reference], ls="--", lw=1.2)
 
 
 def _spread_panel(
@@ -82,4 +77,4 @@ def _spread_panel(
         ends = np.array([scores.interval(label, variable, h, SPREAD_SKILL) for h in leads])
         values = [scores.value(label, variable, h, SPREAD_SKILL) for h in leads]
         panel.fill_between(days, ends[:, 0], ends[:, 1], color=colours[label], alpha=0.15, lw=0)
-        panel.plot(days, values, color=colours[label], lw=1.6, marker="o", ms=3)
+        panel.plot(days, values, color=colours[label], lw=1.6, marker="o", ms=3, label=label)

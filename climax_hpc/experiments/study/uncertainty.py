@@ -183,10 +183,13 @@ def section(study: Study) -> Section:
     ]
     figure = crps_and_spread(
         scores, size.variables, size.ensemble_lead_hours,
-        deterministic=DETERMINISTIC, unit=CLIMATOLOGICAL, range_of_spread=_SPREAD_SKILL,
+        labels=(ENSEMBLE, CALIBRATED, CALIBRATED_TWO, DRESSED_LONGER), reference=DRESSED,
+        range_of_spread=_SPREAD_SKILL,
     )  # fmt: skip
     return Section(
-        text="\n\n".join(part for part in parts if part), figure=figure, alt="CRPS and spread/skill by lead time"
+        text="\n\n".join(part for part in parts if part),
+        figure=figure,
+        alt="CRPS against dressed ClimaX, and spread/skill, by lead time",
     )
 
 
