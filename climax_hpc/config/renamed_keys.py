@@ -22,10 +22,12 @@ from collections.abc import Mapping
 from typing import Any
 
 RENAMED_KEYS: dict[str, str] = {
+    "channels": "variables",
     "data.group_size": "data.micro_batch_size",
     "data.groups_per_step": "data.micro_batches_per_step",
     "data.prefetch_groups": "data.prefetch_micro_batches",
     "group_size": "micro_batch_size",
+    "member": "realization",
     "optim": "optimizer",
     "out": "output",
 }

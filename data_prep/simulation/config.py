@@ -48,7 +48,7 @@ class SimulateConfig:
     """Calendar days kept in every year, MM-DD:MM-DD, both inclusive (12-15:01-15 spans the new year); null: all."""
     spin_up_days: int = bounded(180, 100_000)
     """Days simulated before `start` and discarded; the default is enough to forget the initial state of rest."""
-    channels: list[str] | None = None
+    variables: list[str] | None = None
     """Registry names to write (geopotential_500, 2m_temperature, …); null: all that the model has. Orography and land
     fraction are always written."""
     truncation: int = 21
@@ -56,10 +56,10 @@ class SimulateConfig:
     cheapest."""
     layers: int = 8
     """Model levels, 5 to 40; the default is SPEEDY's."""
-    member: int | list[int] = bounded(1, 1_000_000)
+    realization: int | list[int] = bounded(1, 1_000_000)
     """Realisation number, the r of r1i1p1f1. A list simulates each of them, of every parameter set."""
     seed: int | None = bounded(None, 2**63 - 1)
-    """Seed of the pressure noise in the initial state; null: `member`. Another seed gives other weather."""
+    """Seed of the pressure noise in the initial state; null: `realization`. Another seed gives other weather."""
     members: int | None = bounded(None, 1000)
     """Members of a perfect-model ensemble, labelled r1i2p1f1, r2i2p1f1, …: at every start, so many perturbed copies of
     the state of the simulation, which is their control, are simulated with the same model; null: no ensemble."""
@@ -99,7 +99,7 @@ class SimulateConfig:
                 raise UserError(f"{key}: {value} is too small; give {least} or more")
         if self.version is not None and not re.fullmatch(r"v\d{8}", self.version):
             raise UserError(f"version: {self.version!r} is not of the form vYYYYMMDD, for example v20260101")
-        _check_channels(self.channels)
+        _check_variables(self.variables)
         if not segments(self):
             raise UserError(
                 f"window: {self.window} has no day in the kept period; increase years or days, or change start"
@@ -109,32 +109,32 @@ class SimulateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One of the simulations of a config: a model, a member of it, and what the sources share."""
+    """One of the simulations of a config: a model, a realisation of it, and what the sources share."""
 
     config: SimulateConfig
     """The shared settings."""
     parameter_set: str
     """See `SimulateConfig`."""
-    member: int
+    realization: int
     """See `SimulateConfig`."""
 
     @property
     def seed(self) -> int:
         """Seed of the initial noise."""
-        return self.member if self.config.seed is None else self.config.seed
+        return self.realization if self.config.seed is None else self.config.seed
 
     @property
     def label(self) -> str:
         """Name in messages: `JCM-A r1`."""
-        return f"{self.parameter_set} r{self.member}"
+        return f"{self.parameter_set} r{self.realization}"
 
 
 def sources(config: SimulateConfig) -> list[Source]:
-    """The sources that a config names: the parameter sets in their order, each with all its members."""
+    """The sources that a config names: the parameter sets in their order, each with all its realisations."""
     return [
-        Source(config=config, parameter_set=name, member=member)
+        Source(config=config, parameter_set=name, realization=realization)
         for name in _listed(config.parameter_set)
-        for member in _listed(config.member)
+        for realization in _listed(config.realization)
     ]
 
 
@@ -143,8 +143,8 @@ def _listed(value: Value | list[Value]) -> list[Value]:
 
 
 def _check_sources(config: SimulateConfig) -> None:
-    names, members = _listed(config.parameter_set), _listed(config.member)
-    for key, values in (("parameter_set", names), ("member", members)):
+    names, numbers = _listed(config.parameter_set), _listed(config.realization)
+    for key, values in (("parameter_set", names), ("realization", numbers)):
         if not values:
             raise UserError(f"{key}: the list is empty; give at least one, or leave the key out for its default")
         _check_no_repeats(key, values)
@@ -153,11 +153,13 @@ def _check_sources(config: SimulateConfig) -> None:
             near = get_close_matches(name, PARAMETER_SETS, n=1, cutoff=0.3)
             hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(PARAMETER_SETS)}"
             raise UserError(f"parameter_set: unknown {name!r}; {hint}")
-    for member in members:
-        if member < 1:
-            raise UserError(f"member: {member} is too small; give 1 or more")
-    if config.seed is not None and len(members) > 1:
-        raise UserError("seed: members with the same seed have the same weather; leave seed out, each has its own then")
+    for number in numbers:
+        if number < 1:
+            raise UserError(f"realization: {number} is too small; give 1 or more")
+    if config.seed is not None and len(numbers) > 1:
+        raise UserError(
+            "seed: realisations with the same seed have the same weather; leave seed out, each has its own then"
+        )
 
 
 def _check_no_repeats(key: str, values: Sequence[str | int]) -> None:
@@ -166,15 +168,15 @@ def _check_no_repeats(key: str, values: Sequence[str | int]) -> None:
         raise UserError(f"{key}: {', '.join(repeated)} repeated; list each once")
 
 
-def _check_channels(channels: list[str] | None) -> None:
-    if channels is None:
+def _check_variables(names: list[str] | None) -> None:
+    if names is None:
         return
-    _check_no_repeats("channels", channels)
-    for name in channels:
+    _check_no_repeats("variables", names)
+    for name in names:
         if lookup(name).cmip6 not in {*LEVEL_VARIABLES, *SURFACE_VARIABLES, *FIXED_VARIABLES}:
-            raise UserError(f"channels: the GCM has no {name}; choose from {', '.join(AVAILABLE)}")
-    if not any(name in AVAILABLE for name in channels):
-        raise UserError("channels: none of them changes in time; add at least one, for example geopotential_500")
+            raise UserError(f"variables: the GCM has no {name}; choose from {', '.join(AVAILABLE)}")
+    if not any(name in AVAILABLE for name in names):
+        raise UserError("variables: none of them changes in time; add at least one, for example geopotential_500")
 
 
 def kept_period(config: SimulateConfig) -> TimeSpan:

@@ -63,7 +63,7 @@ def variables(config: SimulateConfig) -> dict[str, list[float]]:
 
 def _channels(config: SimulateConfig) -> list[str]:
     """Registry names that change in time, in their order there."""
-    wanted = in_registry_order(AVAILABLE if config.channels is None else config.channels)
+    wanted = in_registry_order(AVAILABLE if config.variables is None else config.variables)
     return [name for name in wanted if lookup(name).cmip6 is not None and not lookup(name).static]
 
 
@@ -105,8 +105,8 @@ def global_attributes(source: Source) -> dict[str, object]:
         "source_type": "AGCM",
         "experiment_id": EXPERIMENT_ID,
         "sub_experiment_id": "none",
-        "variant_label": _variant_label(source.member),
-        "realization_index": source.member,
+        "variant_label": _variant_label(source.realization),
+        "realization_index": source.realization,
         "initialization_index": 1,
         "physics_index": 1,
         "forcing_index": 1,
@@ -138,7 +138,7 @@ def driver_settings(source: Source, folder: Path) -> dict[str, object]:
     facets = {
         "source_id": source.parameter_set,
         "experiment_id": EXPERIMENT_ID,
-        "variant_label": _variant_label(source.member),
+        "variant_label": _variant_label(source.realization),
         "grid_label": GRID_LABEL,
         "version": config.version or dt.datetime.now(dt.UTC).strftime("v%Y%m%d"),
     }
@@ -184,7 +184,7 @@ def _ensemble_settings(source: Source, folder: Path, facets: dict[str, str]) -> 
                     "initialization_index": INITIALIZATION,
                     "variant_info": ensemble_words(config),
                     "parent_source_id": source.parameter_set,
-                    "parent_variant_label": _variant_label(source.member),
+                    "parent_variant_label": _variant_label(source.realization),
                 },
             }
             for member in range(1, config.members + 1)

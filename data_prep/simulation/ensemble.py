@@ -42,7 +42,7 @@ class EnsembleSettings(Protocol):
         """Members of each start."""
 
     @property
-    def member(self) -> int | list[int]:
+    def realization(self) -> int | list[int]:
         """Number of the control."""
 
     @property
@@ -79,8 +79,8 @@ def check_ensemble(config: EnsembleSettings, kept: Sequence[TimeSpan]) -> None:
         return
     if config.members < 2:
         raise UserError(f"members: {config.members} is too small; an ensemble has 2 or more")
-    if isinstance(config.member, list) and len(config.member) > 1:
-        raise UserError("member: an ensemble has one control; give one number, or leave members out")
+    if isinstance(config.realization, list) and len(config.realization) > 1:
+        raise UserError("realization: an ensemble has one control; give one number, or leave members out")
     if config.member_hours < STEP_HOURS or config.member_hours % STEP_HOURS:
         raise UserError(f"member_hours: {config.member_hours} is not a multiple of {STEP_HOURS} h; use for example 144")
     for key, value in asdict(config.perturbation).items():

@@ -24,10 +24,13 @@ from climax_hpc.errors import UserError
 from climax_hpc.utils.files import read_json, write_json
 from climax_hpc.utils.folder_lock import LOCK, FolderLock
 
+_KEYS = {"channels": "variables"}
+"""Name in the records -> key of the config, where they differ."""
+
 
 def member_folder(source: Source, output: Path) -> Path:
     """Folder of the finished simulation."""
-    return output / drs_member(source.parameter_set, source.member)
+    return output / drs_member(source.parameter_set, source.realization)
 
 
 def ensemble_folders(source: Source, output: Path) -> dict[int, Path]:
@@ -38,7 +41,7 @@ def ensemble_folders(source: Source, output: Path) -> dict[int, Path]:
 
 def partial_folder(source: Source, output: Path) -> Path:
     """Folder of an unfinished simulation, beside the output."""
-    return output.parent / f".{output.name}-{source.parameter_set}-r{source.member}-partial"
+    return output.parent / f".{output.name}-{source.parameter_set}-r{source.realization}-partial"
 
 
 class Unfinished:
@@ -137,7 +140,7 @@ def is_finished(source: Source, output: Path) -> bool:
     differing = _differences(source, found, version) if found else "without a record of its settings"
     if differing:
         other = f"with other settings: {differing}" if found else differing
-        raise UserError(f"{member}: already exists, {other}; delete it, or choose another member or output")
+        raise UserError(f"{member}: already exists, {other}; delete it, or choose another realization or output")
     for place in places:
         if not place.exists():
             raise UserError(f"{place}: is missing, while its control {member.name} is there; delete that, too")
@@ -161,7 +164,9 @@ def _differences(source: Source, found: Mapping[str, Any], version: str) -> str:
     wanted = json.loads(json.dumps(record(source))) | {"version": source.config.version or version}
     there = {**found, "version": version}
     return ", ".join(
-        f"other {key}" if isinstance(value, list | dict) else f"{key} {there.get(key)} there, {value} wanted"
+        f"other {_KEYS.get(key, key)}"
+        if isinstance(value, list | dict)
+        else f"{key} {there.get(key)} there, {value} wanted"
         for key, value in wanted.items()
         if there.get(key) != value
     )

@@ -239,7 +239,7 @@ def _simulated(source: str, number: int, corpora: Corpora, *, is_target: bool) -
         "parameter_set": source,
         "spin_up_days": corpora.spin_up_days,
         "seed": 100 + number,
-        "channels": _channels(),
+        "variables": _channels(),
         "version": "v20261122",
     }
     if is_target:

@@ -45,7 +45,7 @@ def config(**changes: Any) -> SimulateConfig:
         ({"days": 0}, "days: 0 is too small; give 1 or more"),
         ({"days": None, "years": -1}, "years: -1 is too small"),
         ({"spin_up_days": -1}, "spin_up_days"),
-        ({"member": 0}, "member: 0 is too small; give 1"),
+        ({"realization": 0}, "realization: 0 is too small; give 1"),
         ({"seed": -3}, "seed: -3"),
         ({"start": "2001-1-1"}, "YYYY-MM-DD"),
         ({"start": "2001-02-30"}, "is not a date"),
@@ -53,17 +53,17 @@ def config(**changes: Any) -> SimulateConfig:
         ({"window": "02-29:03-10"}, "02-28"),
         ({"window": "07-01:07-30"}, "no day in the kept period"),
         ({"version": "latest"}, "vYYYYMMDD"),
-        ({"channels": ["geopotential_501"]}, "did you mean geopotential_50"),
-        ({"channels": ["relative_humidity_500"]}, "the GCM has no relative_humidity_500"),
-        ({"channels": ["2m_temperature", "2m_temperature"]}, "2m_temperature repeated"),
-        ({"channels": ["orography"]}, "none of them changes in time"),
-        ({"channels": []}, "none of them changes in time"),
+        ({"variables": ["geopotential_501"]}, "did you mean geopotential_50"),
+        ({"variables": ["relative_humidity_500"]}, "the GCM has no relative_humidity_500"),
+        ({"variables": ["2m_temperature", "2m_temperature"]}, "2m_temperature repeated"),
+        ({"variables": ["orography"]}, "none of them changes in time"),
+        ({"variables": []}, "none of them changes in time"),
         ({"parameter_set": ["JCM-A", "JCM-X"]}, "unknown 'JCM-X'; did you mean JCM-"),
         ({"parameter_set": ["JCM-B", "JCM-A", "JCM-B"]}, "parameter_set: JCM-B repeated"),
         ({"parameter_set": []}, "parameter_set: the list is empty"),
-        ({"member": [1, 0]}, "member: 0 is too small"),
-        ({"member": [2, 2]}, "member: 2 repeated"),
-        ({"member": [1, 2], "seed": 5}, "seed: members with the same seed have the same weather"),
+        ({"realization": [1, 0]}, "realization: 0 is too small"),
+        ({"realization": [2, 2]}, "realization: 2 repeated"),
+        ({"realization": [1, 2], "seed": 5}, "seed: realisations with the same seed have the same weather"),
         ({"jobs": 0}, "jobs: 0 is too small; give 1 or more"),
     ],
 )
@@ -85,18 +85,18 @@ def test_every_parameter_set_is_described() -> None:
 
 
 def test_a_config_names_every_member_of_every_parameter_set() -> None:
-    named = sources(config(parameter_set=["JCM-C", "JCM-A"], member=[3, 1]))
+    named = sources(config(parameter_set=["JCM-C", "JCM-A"], realization=[3, 1]))
     assert [one.label for one in named] == ["JCM-C r3", "JCM-C r1", "JCM-A r3", "JCM-A r1"]
     assert [one.seed for one in named] == [3, 1, 3, 1]
     assert [one.seed for one in sources(config(parameter_set=["JCM-C", "JCM-A"], seed=0))] == [0, 0]
 
 
 def test_lists_are_read_from_the_command_line() -> None:
-    words = ["--output=o", "--days=1", "--parameter_set=[JCM-B, JCM-C]", "--member=[1, 2]"]
+    words = ["--output=o", "--days=1", "--parameter_set=[JCM-B, JCM-C]", "--realization=[1, 2]"]
     read = read_config(SimulateConfig, "simulate", words)
-    assert (read.parameter_set, read.member) == (["JCM-B", "JCM-C"], [1, 2])
-    read = read_config(SimulateConfig, "simulate", [*words[:2], "--parameter_set=JCM-B", "--member=2"])
-    assert (read.parameter_set, read.member) == ("JCM-B", 2)
+    assert (read.parameter_set, read.realization) == (["JCM-B", "JCM-C"], [1, 2])
+    read = read_config(SimulateConfig, "simulate", [*words[:2], "--parameter_set=JCM-B", "--realization=2"])
+    assert (read.parameter_set, read.realization) == ("JCM-B", 2)
 
 
 # ---------------------------------------------------------------- segments of time
@@ -141,7 +141,7 @@ def test_the_memory_in_the_docs_is_what_the_number_of_jobs_assumes(truncation: i
 
 
 def test_only_the_requested_levels_are_written_in_descending_order() -> None:
-    wanted = variables(config(channels=["geopotential_50", "2m_temperature", "geopotential_850", "orography"]))
+    wanted = variables(config(variables=["geopotential_50", "2m_temperature", "geopotential_850", "orography"]))
     assert wanted == {"tas": [], "zg": [85000.0, 5000.0]}
 
 

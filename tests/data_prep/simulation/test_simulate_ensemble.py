@@ -184,7 +184,7 @@ def test_the_record_of_a_simulation_without_an_ensemble_is_as_before() -> None:
     [
         ({"members": 1}, "members: 1 is too small; an ensemble has 2"),
         ({"members": None}, "start_every_days: needs members"),
-        ({"member": [1, 2]}, "member: an ensemble has one control"),
+        ({"realization": [1, 2]}, "realization: an ensemble has one control"),
         ({"member_hours": 20}, "member_hours: 20 is not a multiple of 6 h"),
         ({"member_hours": 0}, "member_hours: 0"),
         ({"perturbation": Perturbation(temperature=-1.0)}, "perturbation.temperature: -1 is negative"),

@@ -111,7 +111,7 @@ def test_the_sample_matches_its_configuration(name: str) -> None:
 
 
 def test_the_samples_share_the_headline_channels_and_differ_in_the_rest() -> None:
-    sets = [set(sample_config(name).channels or []) for name in NAMES]
+    sets = [set(sample_config(name).variables or []) for name in NAMES]
     headline = {"geopotential_500", "temperature_850", "2m_temperature", "u_component_of_wind_850"}
     assert headline | {"v_component_of_wind_850"} <= sets[0] & sets[1] & sets[2]
     assert sets[0] != sets[1] != sets[2] != sets[0]
@@ -150,7 +150,7 @@ def real_config(output: Path, **changes: Any) -> SimulateConfig:
     if installed_version(default_venv()) != JCM_VERSION:
         pytest.skip(f"no environment with jcm {JCM_VERSION} at {default_venv()}; `climax-hpc simulate` creates it")
     channels = ["geopotential_500", "2m_temperature"]
-    return SimulateConfig(**{"output": str(output), "parameter_set": "JCM-B", "channels": channels, **changes})
+    return SimulateConfig(**{"output": str(output), "parameter_set": "JCM-B", "variables": channels, **changes})
 
 
 @pytest.mark.slow

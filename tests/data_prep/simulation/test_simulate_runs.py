@@ -38,7 +38,7 @@ def toy_config(folder: Path, output: str = "out", **changes: Any) -> SimulateCon
     """A config that runs the toy model; its switches lie in the folder, beside the output."""
     if not (folder / "venv").exists():
         fake_venv(folder / "venv", f'exec "{sys.executable}" "{TOY}" "$@"')
-    given = {"days": DAYS, "start": "2001-12-10", "spin_up_days": SPIN_UP, "channels": ["2m_temperature"], "jobs": 2}
+    given = {"days": DAYS, "start": "2001-12-10", "spin_up_days": SPIN_UP, "variables": ["2m_temperature"], "jobs": 2}
     return SimulateConfig(**{"output": str(folder / output), "venv": str(folder / "venv"), **given, **changes})
 
 
@@ -78,10 +78,10 @@ def partial(folder: Path) -> list[str]:
 
 def test_one_command_simulates_several_sources(tmp_path: Path, toy: Make) -> None:
     lines: list[str] = []
-    wanted = toy(parameter_set=["JCM-A", "JCM-B"], member=[1, 2])
+    wanted = toy(parameter_set=["JCM-A", "JCM-B"], realization=[1, 2])
     assert simulate(wanted, lines.append) == tmp_path / "out"
     for one in sources(wanted):
-        member = tmp_path / "out" / drs_member(one.parameter_set, one.member)
+        member = tmp_path / "out" / drs_member(one.parameter_set, one.realization)
         assert len(list(member.rglob("tas_*.nc"))) == 2
         assert f"{one.label}: wrote {member}" in lines
         assert any(line.startswith(f"{one.label}: day 40/40 (") and " days a minute, " in line for line in lines)
@@ -155,7 +155,7 @@ def test_lines_without_an_end_and_processes_killed_are_reported() -> None:
 def test_the_number_of_jobs_follows_cores_memory_and_sources(
     monkeypatch: pytest.MonkeyPatch, cores: int, free: float, says: int
 ) -> None:
-    wanted = sources(SimulateConfig(output="o", days=10, member=[1, 2, 3, 4, 5, 6]))
+    wanted = sources(SimulateConfig(output="o", days=10, realization=[1, 2, 3, 4, 5, 6]))
     monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     monkeypatch.setattr(machine, "free_memory", lambda: free * machine.memory_of(wanted[0].config))
     assert machine.default_jobs(wanted)[0] == says
@@ -288,7 +288,7 @@ def test_finished_members_with_the_same_settings_are_kept(tmp_path: Path, toy: M
         ({"start": "2001-12-11"}, "start 2001-12-10 there, 2001-12-11 wanted"),
         ({"spin_up_days": 6}, "spin_up_days 5 there, 6 wanted"),
         ({"seed": 7}, "seed 1 there, 7 wanted"),
-        ({"channels": ["surface_pressure"]}, "other channels"),
+        ({"variables": ["surface_pressure"]}, "other variables"),
         ({"quantise": False, "layers": 9}, "layers 8 there, 9 wanted, quantise True there, False wanted"),
         ({"version": "v19990101"}, "there, v19990101 wanted"),
     ],

@@ -44,9 +44,9 @@ def test_every_step_is_a_command_whose_settings_are_accepted(tmp_path: Path) -> 
 def test_the_recipe_forecasts_what_the_corpora_hold_and_never_sees_the_target(tmp_path: Path) -> None:
     recipe = Recipe.of(tmp_path, quick=False, ranks=1)
     config = read_config(PretrainConfig, "climax-hpc pretrain", recipe.pretrain.words[2:])
-    channels = next(word for word in recipe.study.simulations[0].words if word.startswith("--channels="))
+    channels = next(word for word in recipe.study.simulations[0].words if word.startswith("--variables="))
     moving = {name for name in config.model.variables if lookup(name).can_be_forecast}
-    assert moving == set(json.loads(channels.removeprefix("--channels=")))
+    assert moving == set(json.loads(channels.removeprefix("--variables=")))
     assert recipe.study.size.target not in (config.data.sources or [])
     assert config.data.period
     assert config.data.validation_period
