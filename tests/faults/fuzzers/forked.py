@@ -39,8 +39,8 @@ _OURS = ("case", "baseline", "temporary")
 # What a refused command may leave: parts of a pack that the next run resumes from, and the files of a training run.
 _RESUMABLE = re.compile(
     r"(out|data|fine)/(pack_state\.json|\.first_pass/.*|[^/]+/[^/.]+[^/]*\.h5)"
-    r"|(out|run)/(config\.yaml|provenance\.json|metrics\.jsonl|state\.json|transfer\.json|tensorboard/.*|stacks/.*|"
-    r"checkpoints/(latest|best|step_\d+/.*))"
+    r"|(out|run)/(config\.yaml|provenance\.json|normalisation\.json|metrics\.jsonl|starts\.jsonl|state\.json|"
+    r"transfer\.json|tensorboard/.*|stacks/.*|checkpoints/(latest|best|step_\d+/.*))"
     r"|(.*/)?\.[\w.-]*lock"
 )
 
