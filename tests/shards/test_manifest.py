@@ -103,6 +103,7 @@ def exchange(source: dict[str, Any]) -> None:
         (of_source(lambda s: s["statistics"]["2m_temperature"].update(std=0)), "a std is not above 0"),
         (of_source(lambda s: s["grid"]["lat_bnds"].pop()), "grid.lat_bnds must hold 8 × 2 finite numbers"),
         (of_source(lambda s: s["grid"]["lon"].__setitem__(0, "0")), "grid.lon must hold numbers"),
+        (of_source(lambda s: s["grid"]["lat_bnds"][0].__setitem__(0, True)), "grid.lat_bnds must hold numbers"),
         (of_source(lambda s: s["channels"].append("2m_temperature")), "'2m_temperature' is listed twice"),
     ],
 )  # fmt: skip
