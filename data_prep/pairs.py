@@ -16,7 +16,7 @@ from pydantic import Field
 
 from climax_hpc.config.paths import ConfigPath, check_outside
 from climax_hpc.errors import UserError
-from climax_hpc.fields.calendars import Seconds, iso, same_calendar, step_index
+from climax_hpc.fields.calendars import Seconds, iso, same_calendar, step_index, to_seconds
 from climax_hpc.shards.manifest import FILE_NAME, SourceEntry, read_manifest
 from climax_hpc.shards.open_listed import open_listed
 from climax_hpc.utils.files import made_folder, parse_json, read_bytes, sha256
@@ -269,4 +269,4 @@ def _seconds(dataset: Path, source: SourceEntry) -> Seconds:
 def _times(dataset: Path, source: SourceEntry) -> Iterator[Seconds]:
     for shard in source.shards:
         with open_listed(dataset, shard) as file:
-            yield np.round(np.asarray(file["time"][:]) * 3600).astype(np.int64)
+            yield to_seconds(file["time"][:])

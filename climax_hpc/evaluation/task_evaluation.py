@@ -17,7 +17,7 @@ from climax_hpc.errors import UserError
 from climax_hpc.evaluation.bootstrap import Bootstrap
 from climax_hpc.evaluation.output import EVALUATION_FILE, MAPS_FILE, Evaluation, Result
 from climax_hpc.evaluation.stored import TRUTH, ModelEntry, VariableEntry
-from climax_hpc.fields.calendars import within
+from climax_hpc.fields.calendars import to_seconds, within
 from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.calibration_file import CALIBRATION_FILE
 from climax_hpc.utils.atomic import write_together
@@ -141,7 +141,7 @@ def bootstrap_of(config: EvaluateConfig, step_hours: float) -> Bootstrap:
 
 def warn_of_seen_data(hours_T: Array, calendar: str, periods: Iterable[tuple[Period, str]]) -> None:
     """Print a warning for each of the periods, with what used it, that contains one of the times to be scored."""
-    seconds_T = np.round(3600 * hours_T).astype(np.int64)
+    seconds_T = to_seconds(hours_T)
     for period, what in periods:
         if within(seconds_T, calendar, period).any():
             print(f"evaluate: warning: period overlaps {what}, so these scores are not of unseen data", flush=True)

@@ -21,18 +21,13 @@ DAYS = len(_TEXTS)
 """Days of a leap year."""
 
 
-def day_numbers(hours_T: NDArray[np.float64], calendar: str) -> NDArray[np.int64]:
-    """Day of a leap year (T,), from 0, of hours since 1850; 30 February of the 360_day calendar is 29 February."""
-    return _numbers(np.round(3600 * hours_T).astype(np.int64), calendar)
-
-
 def days_of(seconds_T: Seconds, calendar: str) -> list[DayRun]:
     """The calendar days of times in seconds since 1850, as runs in the order of the year.
 
     A day that some years do not have is part of a run where the days before and after it are.
     """
     covered = np.zeros(len(_TEXTS), bool)
-    covered[_numbers(seconds_T, calendar)] = True
+    covered[day_numbers(seconds_T, calendar)] = True
     for n in _MAY_LACK:
         covered[n] |= covered[n - 1] & covered[(n + 1) % len(covered)]
     if covered.all():
@@ -56,7 +51,7 @@ def outside_days(runs: Sequence[DayRun], seconds_T: Seconds, calendar: str) -> N
         covered[np.arange(start, end + 1 + (len(covered) if end < start else 0)) % len(covered)] = True
     for n in _MAY_LACK:
         covered[n] |= covered[n - 1]
-    found: NDArray[np.bool_] = ~covered[_numbers(seconds_T, calendar)]
+    found: NDArray[np.bool_] = ~covered[day_numbers(seconds_T, calendar)]
     return found
 
 
@@ -77,8 +72,8 @@ def days_text(runs: Sequence[DayRun], most: int = 3) -> str:
     return ", ".join(words) + (f" and {len(runs) - most} more" if len(runs) > most else "")
 
 
-def _numbers(seconds_T: Seconds, calendar: str) -> NDArray[np.int64]:
-    """As `day_numbers`, of times in seconds since 1850."""
+def day_numbers(seconds_T: Seconds, calendar: str) -> NDArray[np.int64]:
+    """Day of a leap year (T,), from 0, of seconds since 1850; 30 February of the 360_day calendar is 29 February."""
     days_T, place_T = np.unique(seconds_T // _DAY_SECONDS, return_inverse=True)
     if not len(days_T):
         return place_T.astype(np.int64)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import cftime
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from climax_hpc.errors import UserError
 from climax_hpc.fields.periods import TIME_UNITS, period_hours
@@ -54,6 +54,11 @@ def decode_times(values: NDArray[np.float64], units: str, calendar: str, file: s
 def at_multiples(hours: NDArray[np.float64], every_hours: float) -> NDArray[np.bool_]:
     """True for those of the hours since 1850-01-01 00:00 that are multiples of `every_hours`, up to rounding."""
     return np.remainder(hours + 1e-6, every_hours) < 1e-3
+
+
+def to_seconds(hours: ArrayLike) -> Seconds:
+    """Whole seconds of hours, as those since 1850 in shards."""
+    return np.round(3600 * np.asarray(hours, np.float64)).astype(np.int64)
 
 
 def to_dates(seconds: Seconds, calendar: str) -> NDArray[np.object_]:

@@ -51,7 +51,7 @@ class Grid:
         if not isinstance(content, Mapping) or set(content) != set(names):
             raise ValueError(f"a grid has {', '.join(names)}")
         arrays = {name: np.array(content[name]) for name in names}
-        if wrong := [n for n, values in arrays.items() if values.dtype.kind not in "fi" or _holds_truth(content[n])]:
+        if wrong := [n for n, values in arrays.items() if values.dtype.kind not in "fi" or _holds_booleans(content[n])]:
             raise ValueError(f"grid.{wrong[0]} must hold numbers")
         grid = cls(**{name: values.astype(np.float64) for name, values in arrays.items()})
         rows, columns = grid.lat.size, grid.lon.size
@@ -144,6 +144,6 @@ def latitude_weights(grid: Grid, kind: str = "cell") -> Array:
     return weights / weights.mean()
 
 
-def _holds_truth(values: Any) -> bool:
-    """True where lists hold true or false, which numpy takes for 1 and 0 among numbers."""
-    return isinstance(values, bool) or (isinstance(values, list) and any(map(_holds_truth, values)))
+def _holds_booleans(values: Any) -> bool:
+    """True where a list holds true or false, which numpy takes for 1 and 0 among numbers."""
+    return isinstance(values, bool) or (isinstance(values, list) and any(map(_holds_booleans, values)))

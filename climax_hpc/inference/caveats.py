@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.checkpoint.format import Checkpoint
 from climax_hpc.fields.calendar_days import DayRun, days_text, outside_days
-from climax_hpc.fields.calendars import iso
+from climax_hpc.fields.calendars import iso, to_seconds
 from climax_hpc.utils.formatting import whole_steps
 
 
@@ -39,7 +39,7 @@ def season_notes(what: str, days: Sequence[DayRun] | None, hours_T: NDArray[np.f
     """
     if days is None:
         return [f"{what} does not record the calendar days that its bias and spread are from."]
-    seconds_T = np.unique(np.round(3600 * np.asarray(hours_T)).astype(np.int64))
+    seconds_T = np.unique(to_seconds(hours_T))
     outside = seconds_T[outside_days(days, seconds_T, calendar)]
     if not len(outside):
         return []

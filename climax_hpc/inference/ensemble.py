@@ -16,6 +16,7 @@ from climax_hpc.config.inference import Precision
 from climax_hpc.distributed import process_group
 from climax_hpc.errors import UserError
 from climax_hpc.fields.calendar_days import day_numbers
+from climax_hpc.fields.calendars import to_seconds
 from climax_hpc.fields.grid import Grid, check_same_cells, regular_grid
 from climax_hpc.fields.regions import cut
 from climax_hpc.fields.variables import TENDENCY_HOURS, in_registry_order
@@ -231,8 +232,8 @@ class Ensemble:
         at_once = self.starts_at_once(batch)
         if self._calibration:
             calibrations = self._calibration.of(self.variables, lead_hours)
-            hours_N = self._states.hours[[t for _, t in starts]]
-            days = dict(zip((place for place, _ in starts), day_numbers(hours_N, self._states.calendar), strict=True))
+            seconds_N = to_seconds(self._states.hours[[t for _, t in starts]])
+            days = dict(zip((place for place, _ in starts), day_numbers(seconds_N, self._states.calendar), strict=True))
             write = MemberCalibrator(write, calibrations, self.size, days).write
         for first in range(0, len(starts), at_once):
             some = starts[first : first + at_once]

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from climax_hpc.errors import UserError
-from climax_hpc.fields.calendars import STEP_HOURS, iso_to_hours, step_index
+from climax_hpc.fields.calendars import STEP_HOURS, iso_to_hours, step_index, to_seconds
 from climax_hpc.fields.grid import Grid
 from climax_hpc.utils.files import parse_json, read_bytes
 from climax_hpc.utils.names import Name, RelativePath
@@ -237,7 +237,7 @@ def _check_once(names: Iterable[str], what: str) -> None:
 def _check_times(source: SourceEntry) -> None:
     """First and last times against numbers of steps and segments."""
     hours = iso_to_hours([text for s in source.shards for text in (s.first, s.last)], source.calendar)
-    seconds = np.round(hours * 3600).astype(np.int64)
+    seconds = to_seconds(hours)
     seconds_N2 = seconds.reshape(-1, 2)
     index_N2 = step_index(seconds, source.calendar, source.frequency).reshape(-1, 2)
     steps_N, segment_N = (np.array([getattr(s, key) for s in source.shards]) for key in ("steps", "segment"))

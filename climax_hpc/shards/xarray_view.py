@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
-from climax_hpc.fields.calendars import to_dates
+from climax_hpc.fields.calendars import to_dates, to_seconds
 from climax_hpc.fields.variables import lookup
 from climax_hpc.shards.open_listed import find_entry, open_listed
 from climax_hpc.shards.shard import RESTORE
@@ -51,8 +51,7 @@ def _first_axis(file: h5py.File) -> dict[str, object]:
     if "fields" not in file:
         return {}
     if "time" in file:
-        seconds = np.round(file["time"][:] * 3600).astype(np.int64)
-        return {"time": to_dates(seconds, file["time"].attrs["calendar"])}
+        return {"time": to_dates(to_seconds(file["time"][:]), file["time"].attrs["calendar"])}
     return {name: ("slot", file[name][:]) for name in ("day_of_year", "hour")}
 
 

@@ -13,6 +13,7 @@ from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.data.sampler import Sample
 from climax_hpc.fields.averaging_window import Window, WindowSteps
 from climax_hpc.fields.calendar_days import day_numbers
+from climax_hpc.fields.calendars import to_seconds
 
 
 class ForecastModel(Protocol):
@@ -81,7 +82,7 @@ class ChannelReader:
 
     def days(self, time_indices: Sequence[int]) -> list[int]:
         """Days of a leap year, from 0, of these time indices."""
-        found: list[int] = day_numbers(self._source.hours[list(time_indices)], self._source.calendar).tolist()
+        found: list[int] = day_numbers(to_seconds(self.hours(time_indices)), self._source.calendar).tolist()
         return found
 
     def _stack(self, read: Callable[[int], NDArray[Any]], time_indices: Sequence[int]) -> Tensor:

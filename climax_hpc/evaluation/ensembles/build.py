@@ -24,6 +24,7 @@ from climax_hpc.evaluation.forecast_pairs import forecast_pairs, started_every
 from climax_hpc.evaluation.metrics import Array
 from climax_hpc.fields.averaging_window import WindowSteps
 from climax_hpc.fields.calendar_days import DayRun, days_of
+from climax_hpc.fields.calendars import to_seconds
 from climax_hpc.fields.grid import latitude_weights
 from climax_hpc.inference.forecaster import Forecaster
 
@@ -264,7 +265,7 @@ def _calibrated(data: EnsembleData, given: Mapping[str, EnsembleModel]) -> dict[
 def _days(source: PackedSource, period: tuple[str, str]) -> list[DayRun]:
     """The calendar days that the source has data of in a period."""
     hours_N = source.hours[times_of(source, period)]
-    return days_of(np.round(3600 * hours_N).astype(np.int64), source.calendar)
+    return days_of(to_seconds(hours_N), source.calendar)
 
 
 def _past(data: EnsembleData, key: str, period: tuple[str, str], most: int, must_not: str) -> dict[int, list[Sample]]:

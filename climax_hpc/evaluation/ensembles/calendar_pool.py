@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from climax_hpc.data.packed_source import PackedSource
 from climax_hpc.fields.averaging_window import WindowSteps
-from climax_hpc.fields.calendars import DAYS_IN_YEAR
+from climax_hpc.fields.calendars import DAYS_IN_YEAR, to_seconds
 from climax_hpc.shards.climatology_index import climatology_index
 
 Index = NDArray[np.int64]
@@ -59,5 +59,5 @@ class CalendarPool:
         return int(day[0]), int(hour[0])
 
     def _calendar(self, times_N: Index) -> tuple[Index, Index]:
-        seconds_N = np.round(3600 * self._source.hours[times_N]).astype(np.int64)
+        seconds_N = to_seconds(self._source.hours[times_N])
         return climatology_index(seconds_N, self._source.calendar, self._source.step_hours)

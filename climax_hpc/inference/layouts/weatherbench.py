@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.errors import UserError
+from climax_hpc.fields.calendars import to_seconds
 from climax_hpc.fields.periods import TIME_UNITS
 from climax_hpc.fields.variables import lookup
 from climax_hpc.inference.cf import (
@@ -95,8 +96,8 @@ class WeatherBenchStore(WithoutStatistics):
         north = {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}
         east = {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"}
         found: dict[str, tuple[Any, dict[str, Any]]] = {
-            "time": (_seconds(start_hours), _about_starts(self._content.calendar)),
-            "prediction_timedelta": (_seconds(self._content.lead_hours), _about_leads()),
+            "time": (to_seconds(start_hours), _about_starts(self._content.calendar)),
+            "prediction_timedelta": (to_seconds(self._content.lead_hours), _about_leads()),
         }
         if len(self._content.members) > 1:
             members = realization(len(self._content.members))
@@ -108,10 +109,6 @@ class WeatherBenchStore(WithoutStatistics):
         return {
             name: FileVariable(dims=(name,), values=values, attributes=about) for name, (values, about) in found.items()
         }
-
-
-def _seconds(hours: Sequence[float]) -> NDArray[np.int64]:
-    return np.round(np.asarray(hours, np.float64) * 3600).astype(np.int64)
 
 
 def _about_starts(calendar: str) -> dict[str, Any]:

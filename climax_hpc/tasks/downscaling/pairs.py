@@ -18,6 +18,7 @@ from climax_hpc.data.sampler import Sample, SourceTimes
 from climax_hpc.data.segments import Segment
 from climax_hpc.data_prep.pairs import Index, Pair, read_pairs, time_numbers
 from climax_hpc.errors import UserError
+from climax_hpc.fields.calendars import to_seconds
 from climax_hpc.utils.files import sha256
 
 
@@ -62,7 +63,7 @@ class PairedSource:
 
 
 def _numbers(source: PackedSource, index_N: Index) -> Index:
-    seconds = np.round(source.hours[index_N] * 3600).astype(np.int64)
+    seconds = to_seconds(source.hours[index_N])
     return time_numbers(seconds, source.calendar, source.frequency, source.step_hours)
 
 

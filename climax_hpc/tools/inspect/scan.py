@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from climax_hpc.data.packed_source import PackedSource
+from climax_hpc.fields.calendars import to_seconds
 from climax_hpc.fields.grid import Grid, latitude_weights
 
 Array = NDArray[np.float64]
@@ -55,7 +56,7 @@ def scan(source: PackedSource, most: int) -> Scan:
         grid=source.grid,
         means_CHW=np.divide(sums_CHW, counts_CHW, out=np.full_like(sums_CHW, np.nan), where=counts_CHW > 0),
         series_TC=series_TC,
-        seconds=np.round(3600 * source.hours[chosen]).astype(np.int64),
+        seconds=to_seconds(source.hours[chosen]),
         segment=np.searchsorted(firsts, chosen, side="right") - 1,
         static={name: source.static[name] for name in source.static_names},
     )
