@@ -116,18 +116,26 @@ class EnsembleCalibration:
             fitted, asked = _how(self.entry.rollout_hours), _how(rollout_hours)
             raise UserError(f"calibration: {self.path} is for forecasts {fitted}, not {asked}: change rollout_hours")
 
+    def check_leads(self, lead_hours: Sequence[float]) -> None:
+        """Refuse lead times that were not fitted.
+
+        Raises:
+            UserError: names them.
+        """
+        known = self.entry.lead_hours
+        if lacking := [lead for lead in lead_hours if lead not in known]:
+            raise UserError(
+                f"calibration: {self.path} was fitted for {_hours(known)}, not for {_hours(lacking)}: change the lead "
+                "times, or evaluate with them"
+            )
+
     def of(self, variables: Sequence[str], lead_hours: Sequence[float]) -> list[Calibration]:
         """Those of the lead times, for these variables.
 
         Raises:
             UserError: a lead time that was not fitted.
         """
-        known = list(self.entry.lead_hours)
-        if lacking := [lead for lead in lead_hours if lead not in known]:
-            raise UserError(
-                f"calibration: {self.path} was fitted for {_hours(known)}, not for {_hours(lacking)}: change the lead "
-                "times, or evaluate with them"
-            )
+        self.check_leads(lead_hours)
         places = [self.entry.variables.index(name) for name in variables]
         return [
             Calibration(
@@ -137,7 +145,7 @@ class EnsembleCalibration:
                 variance_O=torch.from_numpy(self.variance_TO[t][places]),
                 members=self.entry.members,
             )
-            for t in (known.index(lead) for lead in lead_hours)
+            for t in (self.entry.lead_hours.index(lead) for lead in lead_hours)
         ]
 
     @property

@@ -166,7 +166,7 @@ class Ensemble:
             f"iterative roll-out in steps of {self._rollout:g} h" if self._rollout else "direct, one pass per lead time"
         )
         if self._calibration:
-            self._calibration.of(self.variables, lead_hours)
+            self._calibration.check_leads(lead_hours)
         comment = " ".join(self.notes(lead_hours, start_hours)) or "All lead times lie in the trained range."
         return ForecastContent(
             variables=self.variables,

@@ -82,13 +82,13 @@ class CalibrationSums:
         area_O11 = (valid_OHW * self._weight_H1).sum(dim=(-2, -1), keepdim=True)
         share_OHW = valid_OHW / torch.where(area_O11 > 0, area_O11, 1.0)  # without the weight: rows of weight 0 count
         error_OHW = torch.where(valid_OHW, error_OHW, 0.0)
+        weighted_OHW = share_OHW * error_OHW
         variance_OHW = torch.where(valid_OHW, x_MOHW.var(dim=0), 0.0)
         forecast_O = (area_O11 > 0).double().flatten()
         f_K = self._cycle_DK[day].to(x_MOHW.device)
-        self._add_to_block(_BlockSums(share_OHW, share_OHW * error_OHW, f_K[:, None] * forecast_O), block)
-        of_error_KOHW = f_K[:, None, None, None] * (share_OHW * error_OHW)
+        self._add_to_block(_BlockSums(share_OHW, weighted_OHW, f_K[:, None] * forecast_O), block)
         self._add(
-            error_KOHW=of_error_KOHW,
+            error_KOHW=f_K[:, None, None, None] * weighted_OHW,
             share_KKOHW=torch.outer(f_K, f_K)[:, :, None, None, None] * share_OHW,
             square_O=self._over_area(share_OHW * error_OHW**2),
             variance_O=self._over_area(share_OHW * variance_OHW),
@@ -123,10 +123,9 @@ class CalibrationSums:
         error_KOHW, share_KKOHW, forecasts_O = sums["error_KOHW"], sums["share_KKOHW"], sums["forecasts_O"]
         share_OHW = share_KKOHW[0, 0]
         # Besides the mean, so that cells which lack truth in one season do not seem to have a cycle.
-        found_KOHW = error_KOHW / torch.where(share_OHW > 0, share_OHW, 1.0)
-        found_KOHW[1:] = found_KOHW[1:] - found_KOHW[0] * share_KKOHW[0, 1:] / torch.where(
-            share_OHW > 0, share_OHW, 1.0
-        )
+        divisor_OHW = torch.where(share_OHW > 0, share_OHW, 1.0)
+        found_KOHW = error_KOHW / divisor_OHW
+        found_KOHW[1:] -= found_KOHW[0] * share_KKOHW[0, 1:] / divisor_OHW
         of_found_KO = self._over_area(share_OHW * found_KOHW**2) / forecasts_O
         chance_KO = self._variance_of_blocks() * sums["functions_KO"] / forecasts_O**2  # in a cell always valid
         area_O = self._over_area((share_OHW > 0).double())

@@ -51,10 +51,9 @@ def _crps_panel(
     colours: dict[str, str],
     reference: str,
 ) -> None:
-    days = [h / 24 for h in leads]
+    days, of_reference = [h / 24 for h in leads], np.array([scores.value(reference, variable, h) for h in leads])
     for label in labels:
         pairs = [scores.paired(label, reference, variable, h) for h in leads]
-        of_reference = np.array([scores.value(reference, variable, h) for h in leads])
         ends = 100 * np.array([one.interval for one in pairs]) / of_reference[:, None]
         panel.fill_between(days, ends[:, 0], ends[:, 1], color=colours[label], alpha=0.15, lw=0)
         panel.plot(days, [100 * one.relative for one in pairs], color=colours[label], lw=1.6, marker="o", ms=3)
